@@ -110,7 +110,7 @@ def test_wheel_has_the_package_and_the_entry_point_and_nothing_else(wheel):
     assert expected <= set(names) and {"ssd_train/py.typed", "ssd_train/deploy/server/page.html"} <= set(names)
 
 
-def test_metadata_is_complete_and_links_of_the_readme_lead_somewhere(wheel):
+def test_metadata_is_complete_and_readme_links_exist(wheel):
     found = information(wheel)
     assert found["License"] == "Apache-2.0" and found["Requires-Python"] == "<3.13,>=3.8"
     assert found["Description-Content-Type"] == "text/markdown"

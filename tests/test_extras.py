@@ -25,7 +25,7 @@ def test_readme_lists_all_extras_and_no_other():
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(extras())
 
 
-def test_nobody_is_told_to_install_an_extra_that_there_is_not():
+def test_messages_name_existing_extras_only():
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/**/*.md")]
     texts = [
         path.read_text("utf-8") for path in [*pages, *(ROOT / "src").rglob("*.py"), *ROOT.glob("examples/**/*.py")]

@@ -62,7 +62,7 @@ def test_own_venv_when_pip_fails_ends_make_and_is_not_done(make, tmp_path):
     assert make(1).returncode != 0 and not done(tmp_path)
 
 
-def test_own_venv_without_the_interpreter_is_said_by_name(make, tmp_path):
+def test_own_venv_without_the_interpreter_names_it(make, tmp_path):
     result = make(None)
     assert result.returncode == 0 and not done(tmp_path)
     assert "python3.99" in result.stdout

@@ -33,7 +33,7 @@ def test_the_page_names_many_tests():
 
 
 @pytest.mark.parametrize("short", sorted({short for short, _ in named()}))
-def test_every_test_that_the_page_names_is_there(short):
+def test_tests_named_by_the_page_exist(short):
     assert {test for found, test in named() if found == short} - functions_of(FILES[short]) == set()
 
 
@@ -41,7 +41,7 @@ def is_slow(mark):
     return isinstance(mark, ast.Attribute) and mark.attr in ("faults", "slow", "sagemaker")
 
 
-def test_what_is_called_fast_is_not_left_to_the_slow_ones():
+def test_tests_called_fast_are_not_slow():
     slow = set()
     for short in FILES:
         for node in ast.parse((ROOT / FILES[short]).read_text("utf-8")).body:

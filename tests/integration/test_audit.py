@@ -57,7 +57,7 @@ def errors_in(folder):
     return [json.loads(line) for line in (folder / "label_errors.jsonl").read_text().splitlines()]
 
 
-def test_planted_errors_are_the_first_of_their_kind_and_a_repetition_trains_nothing(copies, tmp_path, capsys):
+def test_audit_ranks_planted_errors_first_and_repeats_without_training(copies, tmp_path, capsys):
     images, manifest = copies
     output = tmp_path / "audit"
     settings = {**SMALL, "epochs": 30, "learning_rate": 0.002, "augmentation": "none"}
@@ -152,7 +152,7 @@ def test_labels_of_every_format_have_the_same_errors(labelled, tmp_path, labels)
     assert len(set((tmp_path / "audit" / "audit.html").read_text().split("<img "))) > 3
 
 
-def test_page_says_that_the_model_was_trained_on_the_images(labelled, tmp_path):
+def test_audit_page_states_training_on_the_images(labelled, tmp_path):
     model = shutil.copytree(labelled / "model", tmp_path / "model")
     labels = labelled / "drawn" / "output.manifest"
     flags = ["--labels", str(labels), "--images", str(labelled / "drawn" / "images"), "--output", str(tmp_path / "a")]

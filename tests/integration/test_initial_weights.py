@@ -161,7 +161,7 @@ def test_train_from_weights_dir_saves_the_zoo_in_config_json(zoo, zoo_files, ima
     assert zoo.requests == [] and "detector without its heads" in capsys.readouterr().out
 
 
-def test_train_job_with_channel_weights_dir_asks_nobody(zoo, zoo_files, images, tmp_path, monkeypatch, capsys):
+def test_train_job_with_channel_weights_dir_makes_no_request(zoo, zoo_files, images, tmp_path, monkeypatch, capsys):
     zoo.fault = "404"
     settings = {**SMALL, "base_network": "mobilenet1.0", "use_pretrained_model": 1, "epochs": 1, "zoo": "coco"}
     channels = {"train": images[0], "labels": images[1].parent, "weights_dir": zoo_files[0] / "gluon" / "models"}

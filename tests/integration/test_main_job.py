@@ -271,7 +271,7 @@ def test_tensorboard_reads_the_run_and_a_resumed_one_has_each_epoch_once(data, t
         )
 
 
-def test_tensorboard_that_is_missing_is_said_before_the_data_is_read(data, tmp_path, monkeypatch, capsys):
+def test_train_missing_tensorboard_is_an_error_before_data_is_read(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     assert main(["train", *jobs.flags(data, tmp_path, log="tensorboard")]) == 2
     assert "ssd-train[tensorboard]" in capsys.readouterr().err and not (tmp_path / "model" / "config.json").exists()

@@ -108,7 +108,7 @@ def test_results_are_the_predictions_of_the_command(trained, data, tmp_path):
         assert result.to_dict()["image"] == str(path)
 
 
-def test_trained_model_in_tiles_detects_what_it_detects_in_each_picture(trained):
+def test_detector_tiled_equals_each_tile_alone(trained):
     """Nine pictures side by side; each tile is one of them."""
     samples = draw_shapes_set(9, seed=1, size_wh=(160, 160), empty_fraction=0)
     places = [(160 * (index % 3), 160 * (index // 3)) for index in range(9)]
@@ -200,7 +200,7 @@ def test_unknown_name_raises_as_any_module():
         exec("from ssd_train import predict")
 
 
-def test_stub_names_what_the_package_exports():
+def test_stub_has_the_exports_of_the_package():
     """Type checkers read __init__.pyi; it must name the same."""
     import ast
 

@@ -47,7 +47,7 @@ def differing(a, b):
     return [name for name in a if not np.array_equal(a[name], b[name])]
 
 
-def test_train_with_ema_saves_the_average_and_learns_the_same(plain, run):
+def test_train_with_ema_saves_the_average_and_leaves_training_unchanged(plain, run):
     _, weights, rows, _ = plain
     _, averaged, its_rows, _ = run(ema_decay=0.9)
     assert len(differing(weights, averaged)) > 100

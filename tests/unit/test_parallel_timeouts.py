@@ -16,7 +16,7 @@ def helpers():
 
 
 @pytest.mark.parametrize("seconds", [0, 5])
-def test_what_comes_in_time_is_passed_on(seconds):
+def test_call_with_timeout_returns_the_result(seconds):
     assert call_with_timeout(lambda: 7, seconds, "a.png") == 7
     for error in (OSError("gone"), DataError("bad"), TimeoutError("of the work itself"), MemoryError()):
         with pytest.raises(type(error)) as raised:
@@ -24,7 +24,7 @@ def test_what_comes_in_time_is_passed_on(seconds):
         assert raised.value is error
 
 
-def test_what_does_not_come_is_told_and_the_next_is_not_held_up():
+def test_call_with_timeout_late_call_raises_and_the_next_runs():
     gate = threading.Event()
     start = time.monotonic()
     with pytest.raises(DataError, match=r"^m:3: image 'a': nothing came within 0.2 s, expected a disk that answers$"):

@@ -39,7 +39,7 @@ def values_of(config):
 
 
 @pytest.mark.parametrize("names", [OLD, {name.replace("_", "-"): value for name, value in OLD.items()}, NEW])
-def test_from_mapping_old_or_current_names_set_the_same(names):
+def test_from_mapping_old_and_current_names_are_equal(names):
     assert values_of(TrainConfig.from_mapping(names)) == NEW
 
 

@@ -79,7 +79,7 @@ def local(tmp_path_factory) -> Dict[str, Any]:
     return {**done, "folder": folder}
 
 
-def test_prepare_makes_what_the_next_needs(local):
+def test_notebook_prepare_writes_the_inputs_of_the_next(local):
     work = local["folder"] / "work"
     assert len(list((work / "gray").glob("*.jpg"))) == 12
     counts = [len((work / f"{name}.manifest").read_text().splitlines()) for name in ("train", "validation", "output")]
@@ -98,7 +98,7 @@ def test_train_trains_and_shows_curves(local):
     assert len(pictures(local["2_train"])) == 1
 
 
-def test_deploy_answers(local):
+def test_notebook_deploy_gets_predictions(local):
     answers = read_predictions(local["folder"] / "work/answers.jsonl")
     assert len(answers) == len((local["folder"] / "work/validation.manifest").read_text().splitlines())
     for operation in ("create_model", "create_endpoint_config", "create_endpoint", "create_transform_job"):
@@ -203,7 +203,7 @@ def test_all_notebooks_are_tested_here():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_only_small_pictures_are_kept(path):
+def test_notebooks_keep_small_images_only(path):
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"]:
         assert cell.get("execution_count") is None

@@ -70,7 +70,7 @@ def assert_same(base: Path, unbroken: Path) -> None:
     assert weights[0] == weights[1] and history(base) == history(unbroken)
 
 
-def test_asked_to_stop_it_saves_and_says_so(container, shapes, unbroken, tmp_path):
+def test_spot_stop_request_saves_and_logs(container, shapes, unbroken, tmp_path):
     """SIGTERM to the whole group; on SageMaker it may reach the toolkit alone, which tells nobody."""
     base = container.make_job(tmp_path / "machine-0", {"train": shapes.images.parent}, {**SETTINGS, "epochs": 3})
     process = container.start(base)

@@ -68,7 +68,7 @@ def test_every_metric_is_found_once_an_epoch(job):
 
 
 @pytest.mark.slice
-def test_notebooks_find_what_they_cut_out_of_the_log(job):
+def test_notebooks_parse_the_log_of_a_job(job):
     """As AWS's notebooks on Ground Truth and on birds do, line by line."""
     messages = job[1].lines
     (final,) = [line for line in messages if "Final configuration" in line]
@@ -132,7 +132,7 @@ def test_a_missing_channel_is_named(container, shapes, tmp_path):
     assert found == "channels: found images, expected one called train"
 
 
-def test_a_crash_is_told_in_a_line(container, shapes, tmp_path):
+def test_train_job_crash_is_one_line(container, shapes, tmp_path):
     engine = copy_package(tmp_path) / "training" / "engine.py"
     engine.write_text(
         f"{engine.read_text()}\n\ndef train_one_epoch(*arguments):\n    raise ZeroDivisionError('a fault')\n"

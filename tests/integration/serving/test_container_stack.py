@@ -76,7 +76,7 @@ def test_ping(address):
     assert ask(address, "/ping").status == 200
 
 
-def test_a_picture_is_answered_as_by_the_model_itself(address, library, model, monkeypatch):
+def test_stack_response_equals_the_model(address, library, model, monkeypatch):
     monkeypatch.setattr("ssd_train.data.pixels.operations", importlib.import_module(f"ssd_train.data.{library}_pixels"))
     body = encode_jpeg(IMAGES[0])
     found = invoke(address, body)
@@ -97,7 +97,7 @@ def test_a_picture_is_answered_as_by_the_model_itself(address, library, model, m
         ("application/jsonlines", "prediction"),
     ],
 )
-def test_forms_of_answers(address, accept, key):
+def test_stack_accept_types(address, accept, key):
     found = invoke(address, encode_png(IMAGES[0]), "image/png", accept)
     assert found.status == 200 and found.content_type == accept.split(";")[0]
     assert found.json[key]
@@ -116,7 +116,7 @@ BAD = [sent for sent in bad_bodies(IMAGES[0]) if len(sent.body) < 6 << 20]
 
 
 @pytest.mark.parametrize("sent", BAD, ids=lambda sent: sent.name)
-def test_what_is_broken_huge_or_harmful_gets_one_line(address, sent):
+def test_stack_hostile_body_gets_one_line(address, sent):
     found = invoke(address, sent.body, sent.content_type)
     assert found.status == sent.status, found.body
     if found.status != 200:
@@ -130,7 +130,7 @@ def test_bytes_that_are_no_text_are_refused_though_the_toolkit_decodes_them_firs
     assert found.status == 400 and b"UTF-8" in found.body and b"\n" not in found.body
 
 
-def test_what_is_too_large_is_refused_by_the_front_end(address):
+def test_stack_too_large_body_is_refused_by_the_front_end(address):
     """Before it has been sent: multi-model-server closes the connection of who sends on."""
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as raw:
@@ -138,7 +138,7 @@ def test_what_is_too_large_is_refused_by_the_front_end(address):
         assert raw.recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def test_what_cannot_be_accepted(address):
+def test_stack_unsupported_accept_type_is_refused(address):
     assert invoke(address, encode_jpeg(IMAGES[0]), accept="text/csv").status == 406
 
 

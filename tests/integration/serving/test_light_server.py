@@ -88,7 +88,7 @@ def curl(server, flags):
 HALF = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 900\r\n\r\nx"
 
 
-def test_server_slow_clients_block_nobody(light):
+def test_server_slow_clients_do_not_block_others(light):
     """More of them than there are places in the line."""
     host, port = light.address.split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(100)]
@@ -131,7 +131,7 @@ def test_server_16_clients_for_ten_seconds_get_no_error(onnx, detector):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-def test_server_signal_answers_pending_requests_and_ends(onnx, number, code):
+def test_server_signal_completes_pending_requests_and_ends(onnx, number, code):
     server = LightServer(onnx)
     try:
         answers = []

@@ -55,7 +55,7 @@ def run(drawn, *arguments):
     return main(["evaluate", "--labels", str(drawn.manifest), *map(str, arguments)])
 
 
-def test_right_answers_score_one(drawn, tmp_path, capsys):
+def test_evaluate_correct_predictions_score_one(drawn, tmp_path, capsys):
     answers = perfect(drawn, tmp_path / "a.jsonl")
     assert run(drawn, "--predictions", answers, "--json", tmp_path / "s.json") == 0
     printed = capsys.readouterr().out.splitlines()
@@ -69,7 +69,7 @@ def test_evaluate_json_to_standard_output_is_json_alone(drawn, tmp_path, capfd):
     assert json.loads(captured.out)["mAP"] == 1.0 and captured.err.startswith("mAP 1.000\n")
 
 
-def test_images_without_an_answer_count_as_nothing_found(drawn, tmp_path, capsys):
+def test_evaluate_images_without_predictions_count_as_missed(drawn, tmp_path, capsys):
     assert run(drawn, "--predictions", perfect(drawn, tmp_path / "a.jsonl", lambda index: index < 3)) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("mAP 0.") and first != "mAP 0.000"
@@ -99,7 +99,7 @@ def test_sizes_are_read_from_the_images_where_labels_do_not_tell(drawn, tmp_path
         (["--predictions", "{other}"], "other.jsonl: found no prediction"),
     ],
 )
-def test_what_does_not_fit_is_told(drawn, tmp_path, capsys, arguments, expected):
+def test_evaluate_mismatched_input_is_an_error(drawn, tmp_path, capsys, arguments, expected):
     (tmp_path / "bad.jsonl").write_text('{"image": "a.png", "prediction": [[0, 2, 0, 0, 1, 1]]}\n')
     (tmp_path / "other.jsonl").write_text('{"image": "elsewhere.png", "prediction": []}\n')
     named = [a.format(bad=tmp_path / "bad.jsonl", other=tmp_path / "other.jsonl") for a in arguments]
@@ -192,7 +192,7 @@ def test_warn_of_training_images_model_that_does_not_state_them_is_silent(drawn,
 
 
 @pytest.mark.parametrize("split, said", [([], True), (["--split", "val"], False)], ids=["all", "one"])
-def test_evaluate_says_which_sets_of_the_data_are_scored(tmp_path, capsys, split, said):
+def test_evaluate_logs_the_scored_splits(tmp_path, capsys, split, said):
     image = encode_png(np.zeros((40, 80, 3), np.uint8))
     files = {"data.yaml": "names: [cat]\ntrain: images/train\nval: images/val\n"}
     for part in ("train", "val"):

@@ -259,7 +259,7 @@ def test_launch_invoke_threshold_is_that_of_the_flag(endpoint, tmp_path, capsys)
     assert "a.jpg: 0 of 1 score 0.6 or more" in printed and "threshold 0.3" not in printed
 
 
-def test_launch_invoke_predictions_to_stdout_are_alone_there(endpoint, tmp_path, capfd):
+def test_launch_invoke_stdout_has_predictions_only(endpoint, tmp_path, capfd):
     (tmp_path / "a.jpg").write_bytes(encode_jpeg(picture()))
     endpoint[1].append({"prediction": [[0, 0.5, 0.1, 0.2, 0.3, 0.4]]})
     assert main(["launch", "--invoke", "logo", "--picture", "a.jpg", "--predictions", "-"]) == 0

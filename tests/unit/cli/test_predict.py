@@ -30,7 +30,7 @@ def test_a_folder_gives_all_below_it_by_their_paths(folder):
     assert names([folder]) == ["a.PNG", "b.jpg", "deep/a.PNG", "deep/d.webp", "deep/er/c.jpeg", "Ä ö+%20.png"]
 
 
-def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
+def test_find_images_unreadable_folder_is_an_error(folder, monkeypatch):
     scandir = os.scandir
 
     def refuse(path):
@@ -43,7 +43,7 @@ def test_a_folder_that_may_not_be_listed_is_told(folder, monkeypatch):
         find_images([folder], Progress())
 
 
-def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
+def test_find_images_file_of_any_extension_is_taken(folder):
     assert names([folder / "deep" / "d.webp", folder / "notes.txt"]) == ["d.webp", "notes.txt"]
 
 
@@ -58,7 +58,7 @@ def test_a_file_goes_by_its_name_whatever_it_ends_in(folder):
         (["empty"], "empty: found no image"),
     ],
 )
-def test_what_cannot_be_told_apart_or_found(folder, chosen, expected):
+def test_find_images_ambiguous_or_missing_is_an_error(folder, chosen, expected):
     (folder / "empty").mkdir()
     paths = [folder / name for name in chosen]
     if expected is None:
@@ -83,7 +83,7 @@ def test_names_of_overlays(tmp_path, given, expected):
     assert found == {name: tmp_path / "seen" / drawn for name, drawn in zip(given, expected)}
 
 
-def test_pictures_are_not_drawn_over(folder):
+def test_overlay_paths_over_input_images_are_refused(folder):
     with pytest.raises(ConfigError, match=r"^overlays: found .*b\.jpg"):
         overlay_paths(folder, {"b.jpg": folder / "deep" / ".." / "b.jpg"})
 

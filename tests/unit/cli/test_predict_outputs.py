@@ -38,7 +38,7 @@ def predict(*arguments):
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/json;annotation=1", "application/jsonlines"])
-def test_a_file_for_each_picture_says_what_the_endpoint_says(model, drawn, tmp_path, accept):
+def test_predict_transform_output_equals_the_endpoint(model, drawn, tmp_path, accept):
     nested = tmp_path / "pictures" / "deep" / "er.v2"
     nested.mkdir(parents=True)
     files = sorted(drawn.images.iterdir())[:3]
@@ -55,7 +55,7 @@ def test_a_file_for_each_picture_says_what_the_endpoint_says(model, drawn, tmp_p
         assert path.read_text("utf-8") == expected and len(expected) > 500
 
 
-def test_pictures_without_an_answer_are_told_and_the_others_have_theirs(model, drawn, tmp_path, capsys):
+def test_predict_transform_output_unreadable_images_are_named_and_others_written(model, drawn, tmp_path, capsys):
     for path in sorted(drawn.images.iterdir())[:2]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -95,7 +95,7 @@ def test_flags_that_do_not_go_together(model, drawn, tmp_path, monkeypatch, caps
     assert expected in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
+def test_predict_pdf_shows_labels_and_detections(model, drawn, tmp_path):
     plain, both = tmp_path / "plain.pdf", tmp_path / "both.pdf"
     assert predict(drawn.images, "--model", model, "--pdf", plain) == 0
     assert predict(drawn.images, "--model", model, "--pdf", both, "--labels", drawn.manifest) == 0
@@ -110,7 +110,7 @@ def test_the_pdf_shows_labels_beside_what_was_found(model, drawn, tmp_path):
 
 
 @pytest.mark.parametrize("threshold", [0.57, 1.0])
-def test_it_says_how_much_was_found(model, drawn, tmp_path, capsys, threshold):
+def test_predict_logs_the_number_of_boxes(model, drawn, tmp_path, capsys, threshold):
     output = tmp_path / "a.jsonl"
     assert predict(drawn.images, "--model", model, "--output", output, "--threshold", threshold) == 0
     scores = [[row[1] for row in json.loads(line)["prediction"]] for line in output.read_text().splitlines()]
@@ -190,7 +190,7 @@ def test_tiles_find_more_candidates_and_are_refused_for_transform(model, drawn, 
 
 @pytest.mark.parametrize("flag", ["--overlays", "--transform_output"])
 @pytest.mark.parametrize("below", ["", "folder"])
-def test_a_file_where_a_folder_is_to_be_is_told_before_a_model_is_read(drawn, tmp_path, capsys, flag, below):
+def test_predict_file_in_place_of_a_folder_is_an_error_before_the_model_is_read(drawn, tmp_path, capsys, flag, below):
     file = tmp_path / "b.txt"
     file.write_text("kept")
     assert predict(drawn.images, "--model", tmp_path / "none", flag, file / below) == 2
@@ -198,7 +198,7 @@ def test_a_file_where_a_folder_is_to_be_is_told_before_a_model_is_read(drawn, tm
     assert file.read_text() == "kept"
 
 
-def test_labels_of_other_classes_or_sizes_are_told(model, drawn, tmp_path, capsys):
+def test_predict_labels_of_other_classes_or_sizes_are_an_error(model, drawn, tmp_path, capsys):
     other = tmp_path / "other"
     talking_model(other, CLASSES)
     flags = ["--pdf", tmp_path / "a.pdf", "--labels"]
@@ -219,7 +219,7 @@ EARLIER = b"answers of an earlier run\n"
 
 
 @pytest.mark.parametrize("pictures", [["broken.png"], ["broken.png", "cut.png"]])
-def test_predict_of_nothing_but_unreadable_pictures_keeps_earlier_results(model, drawn, tmp_path, capsys, pictures):
+def test_predict_only_unreadable_images_keeps_earlier_results(model, drawn, tmp_path, capsys, pictures):
     whole = sorted(drawn.images.iterdir())[0].read_bytes()
     for name in pictures:
         (tmp_path / name).write_bytes(b"no picture" if name == "broken.png" else whole[:-100])
@@ -234,7 +234,7 @@ def test_predict_of_nothing_but_unreadable_pictures_keeps_earlier_results(model,
     assert len(list(tmp_path.iterdir())) == len(pictures) + 2
 
 
-def test_predict_that_fails_at_the_end_keeps_earlier_answers(model, drawn, tmp_path):
+def test_predict_failure_at_the_end_keeps_earlier_predictions(model, drawn, tmp_path):
     answers, file = tmp_path / "a.jsonl", tmp_path / "file"
     answers.write_bytes(EARLIER)
     file.write_bytes(b"")
@@ -243,7 +243,7 @@ def test_predict_that_fails_at_the_end_keeps_earlier_answers(model, drawn, tmp_p
 
 
 @pytest.mark.parametrize("output", ["-", "/dev/stdout"])
-def test_predict_to_standard_output_writes_answers_and_nothing_else(model, drawn, tmp_path, output):
+def test_predict_stdout_has_predictions_only(model, drawn, tmp_path, output):
     """Through the pipe of a process, at whose other end is a program that reads JSON Lines."""
     expected = tmp_path / "a.jsonl"
     assert predict(drawn.images, "--model", model, "--output", expected) == 0
@@ -271,7 +271,7 @@ def test_predict_whose_reader_leaves_ends_as_other_programs_do(model, drawn):
 
 
 @pytest.mark.parametrize("format", ["jsonl", "coco", "out"])
-def test_evaluate_scores_what_predict_writes_in_any_format_alike(model, drawn, tmp_path, format):
+def test_evaluate_scores_every_predict_format_equally(model, drawn, tmp_path, format):
     place = tmp_path / f"answers.{format}"
     assert predict(drawn.images, "--model", model, "--format", format, "--output", place) == 0
     common = ["evaluate", "--labels", str(drawn.manifest), "--images", str(drawn.images)]
@@ -321,7 +321,7 @@ def test_predict_coco_with_a_manifest_called_json_derives_its_ids(model, drawn, 
     assert {row["category_id"] for row in results} <= {1, 2, 3} and len({row["image_id"] for row in results}) == 17
 
 
-def test_predict_transform_output_of_nothing_readable_is_not_told_as_written(model, tmp_path, capsys):
+def test_predict_transform_output_nothing_readable_logs_no_written(model, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert predict(tmp_path / "broken.png", "--model", model, "--transform_output", tmp_path / "out") == 2
     assert "written" not in capsys.readouterr().out and not (tmp_path / "out").exists()

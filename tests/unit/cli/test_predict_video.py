@@ -80,7 +80,7 @@ def test_each_frame_has_a_line_and_is_drawn(tmp_path, predict, capsys, suffix):
     assert f"{COUNT} frames, boxes that score 0.5 or more: {COUNT}" in capsys.readouterr().out
 
 
-def test_every_nth_frame_keeps_its_number_and_the_length(tmp_path, predict):
+def test_predict_video_every_keeps_frame_numbers_and_length(tmp_path, predict):
     video = write_video(tmp_path / "clip.avi")
     assert predict(video, "--output", tmp_path / "a.jsonl", "--overlays", tmp_path / "seen", "--every", 5) == 0
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
@@ -143,7 +143,7 @@ def test_flags_and_files_that_do_not_fit(tmp_path, predict, monkeypatch, capsys,
     assert sorted(path.name for path in tmp_path.iterdir()) == before, "nothing is written"
 
 
-def test_truncated_video_is_told_and_its_frames_are_kept(tmp_path, predict, capsys):
+def test_predict_video_truncated_warns_and_keeps_its_frames(tmp_path, predict, capsys):
     video = write_video(tmp_path / "clip.avi")
     data = video.read_bytes()
     video.write_bytes(data[: len(data) * 2 // 3])

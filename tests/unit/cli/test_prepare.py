@@ -45,7 +45,7 @@ def job(folder, lines):
         pytest.param("manifest {manifest} --output link", id="manifest, by a link"),
     ],
 )
-def test_no_step_writes_over_what_it_reads(prepare, tmp_path, arguments):
+def test_prepare_steps_refuse_to_overwrite_their_input(prepare, tmp_path, arguments):
     path = job(tmp_path / "job", [manifests.line("a"), manifests.line("b")])
     (tmp_path / "augmented.manifest").write_bytes(path.read_bytes())
     (tmp_path / "link").symlink_to(path)
@@ -129,7 +129,7 @@ def test_every_step_has_help(prepare, capsys, step):
         pytest.param(["keep", "a", "--output", "o", "--when_empty", "x"], "--when_empty", id="keep-when-empty"),
     ],
 )
-def test_what_a_user_gets_wrong(prepare, tmp_path, arguments, expected):
+def test_prepare_wrong_arguments_are_errors(prepare, tmp_path, arguments, expected):
     manifests.write(tmp_path / "a", [manifests.line("1.jpg")])
 
     code, _, err = prepare(*arguments)
@@ -169,7 +169,7 @@ def test_split_over_an_earlier_split_is_refused_without_overwrite(prepare, tmp_p
     "group, counted, groups, names",
     [(r"(\d)\d\.jpg", "bracket", 2, 20), (r"v\d\d", "whole match", 20, 20), (r"(v0)\d", "bracket", 1, 10)],
 )
-def test_split_by_groups_says_what_counts_and_how_many_there_are(prepare, tmp_path, group, counted, groups, names):
+def test_prepare_split_by_groups_logs_their_number(prepare, tmp_path, group, counted, groups, names):
     manifests.write(tmp_path / "a", [manifests.line(f"v{i:02d}.jpg") for i in range(20)])
 
     code, out, _ = prepare("split", "a", "--fractions", "0.5", "--output", "s", "--group", group)
@@ -195,7 +195,7 @@ def test_augment_then_sheet(prepare, tmp_path):
     assert (header.format, header.width, header.height) == ("JPEG", 4 * 360, 2 * 300)
 
 
-def test_augment_writes_no_manifest_of_pictures_that_are_not_there(prepare, tmp_path):
+def test_prepare_augment_missing_images_write_no_manifest(prepare, tmp_path):
     drawn = shapes_set(tmp_path / "set", 3)
     next(drawn.images.iterdir()).unlink()
 
@@ -233,7 +233,7 @@ def test_split_the_last_part_has_the_rest(prepare, tmp_path):
     assert code == 0 and [int(line.split()[0]) for line in out.splitlines()] == [7, 2, 1]
 
 
-def test_sheet_says_which_images_are_bad(prepare, tmp_path):
+def test_prepare_sheet_names_bad_images(prepare, tmp_path):
     drawn = shapes_set(tmp_path / "set", 3)
     bad = sorted(drawn.images.iterdir())[1]
     bad.write_bytes(b"x")

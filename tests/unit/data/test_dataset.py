@@ -27,7 +27,7 @@ from ssd_train.errors import DataError
         pytest.param((2403, 1801), 150, (301, 226), id="eighth-of-odd-sides"),
     ],
 )
-def test_a_large_picture_is_decoded_smaller_and_its_boxes_with_it(size_wh, side, decoded, told):
+def test_dataset_large_image_is_downscaled_with_its_boxes(size_wh, side, decoded, told):
     width, height = size_wh
     image = np.zeros((height, width, 3), np.uint8)
     box = [width // 4, height // 3, width // 2, height - 100]

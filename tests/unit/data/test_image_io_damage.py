@@ -83,7 +83,7 @@ def test_damage_is_found(data, side, turned):
 @pytest.mark.parametrize(
     "data", [PLAIN, PROGRESSIVE, encode_png(NOISE), TIFF], ids=["JPEG", "progressive", "PNG", "TIFF"]
 )
-def test_no_damage_whatever_raises_anything_but_findings(data):
+def test_inspect_any_damage_gives_findings(data):
     random = np.random.RandomState(0)
     record = LabeledImage("a.jpg", [], [], None, "a:1")
     for _ in range(100):
@@ -99,7 +99,7 @@ def test_no_damage_whatever_raises_anything_but_findings(data):
 
 @pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
 @pytest.mark.parametrize("side", [300, 20], ids=["whole", "smaller"])
-def test_what_is_whole_is_trained_on_without_a_word(data, side, capfd):
+def test_check_decoded_whole_images_write_nothing(data, side, capfd):
     image = EncodedImage(data, "a:1")
     decoded = image.decode_downscaled(side)
     capfd.readouterr()

@@ -122,7 +122,7 @@ def test_a_fifo_does_not_hang(root):
         FolderImages(root).read(record("pipe.jpg"))
 
 
-def test_a_folder_that_may_not_be_listed_is_told_at_once(root, monkeypatch):
+def test_folder_images_unreadable_folder_is_an_error(root, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 

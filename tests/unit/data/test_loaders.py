@@ -63,7 +63,7 @@ def test_batches_are_full_and_every_image_comes_once(length, batch_size, steps):
 
 
 @pytest.mark.parametrize("length, batch_size, parts", [(10, 2, 2), (12, 3, 2), (7, 2, 3), (2, 4, 2), (1, 1, 3)])
-def test_parts_are_together_what_one_with_larger_batches_sees(length, batch_size, parts):
+def test_epoch_sampler_parts_together_equal_one_with_larger_batches(length, batch_size, parts):
     """Step by step, in the order of the parts; no image is in two parts of an epoch's first pass."""
     whole = EpochSampler(length, batch_size * parts, seed=3)
     samplers = [EpochSampler(length, batch_size, 3, part, parts) for part in range(parts)]

@@ -26,7 +26,7 @@ def test_with_error_the_first_fault_is_raised():
         handler.valid([0, 1], reader({1}))
 
 
-def test_with_skip_the_next_takes_its_place_and_it_is_told_once():
+def test_loader_skip_replaces_a_bad_sample_and_warns_once():
     progress, asked = HeardProgress(), []
     handler = BadSampleHandler(4, "skip", progress)
     for _ in range(2):
@@ -39,7 +39,7 @@ def test_with_skip_the_next_takes_its_place_and_it_is_told_once():
     ]
 
 
-def test_when_most_are_gone_it_is_an_error_all_the_same():
+def test_loader_skip_with_too_many_bad_samples_is_an_error():
     handler = BadSampleHandler(4, "skip", HeardProgress())
     with pytest.raises(DataError, match="^m:2: gone: 3 of 4 images cannot be used any more, expected most of them$"):
         handler.valid([0, 1, 2, 3], reader({0, 1, 2}))

@@ -76,7 +76,7 @@ def test_decode_by_pillow_gives_the_pixels_of_opencv(data, recwarn):
 
 
 @pytest.mark.parametrize("name", ["bccd", "fruit", "raccoon"])
-def test_photographs_are_decoded_and_seen_alike(shared_data, name, monkeypatch):
+def test_pixels_photographs_are_decoded_equally(shared_data, name, monkeypatch):
     """Pictures of cameras and of the web, whole and as a network of 96 px sees them: a file, and its pixels."""
     paths = sorted(path for path in (shared_data / "data" / name / "images").rglob("*") if path.is_file())[:40]
     assert len(paths) == 40
@@ -125,7 +125,7 @@ def test_operation_without_opencv_is_within_a_level(name, arguments):
 
 
 @pytest.mark.parametrize("format", list(pillow_pixels.READERS))
-def test_encode_without_opencv_is_decoded_alike(format):
+def test_encode_without_opencv_is_decoded_equally(format):
     one, other = (library.encode(SMOOTH, format, 90) for library in (opencv_pixels, pillow_pixels))
     assert sniff_format(one) == sniff_format(other) == format
     decoded = [opencv_pixels.decode(data, format, "x").astype(int) for data in (one, other)]
@@ -150,7 +150,7 @@ def python(program, *arguments):
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
 
 
-def test_pixels_without_opencv_are_pillows_and_one_line_says_so(tmp_path):
+def test_pixels_without_opencv_use_pillow_and_warn_once(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(SMOOTH))
     found = python(
         "from ssd_train.data import image_io, pixels\n"
@@ -163,7 +163,7 @@ def test_pixels_without_opencv_are_pillows_and_one_line_says_so(tmp_path):
     assert len(found.stderr.splitlines()) == 1
 
 
-def test_what_needs_opencv_without_it_is_one_error(tmp_path):
+def test_demo_without_opencv_is_one_error(tmp_path):
     found = python(
         "from ssd_train.cli.main import main\nsys.exit(main(['demo', '--folder', sys.argv[1]]))", tmp_path / "demo"
     )

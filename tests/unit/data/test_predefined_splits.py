@@ -127,7 +127,7 @@ JOBS = {
 
 
 @pytest.mark.parametrize("settings, trained, scored", JOBS.values(), ids=JOBS.keys())
-def test_read_sides_leaves_test_alone_and_says_so(tmp_path, settings, trained, scored):
+def test_load_splits_leaves_test_out_and_logs_it(tmp_path, settings, trained, scored):
     voc(tmp_path / "voc", MAIN)
     progress = HeardProgress()
     environment = Environment(tmp_path / "voc")

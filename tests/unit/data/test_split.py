@@ -112,7 +112,7 @@ def test_neither_side_is_empty(fraction, count):
     assert min(len(train), len(validation)) == 1
 
 
-def test_what_moves_to_fill_a_side_is_nearest_the_threshold():
+def test_split_by_hash_holds_out_at_least_the_smallest_hash():
     _, one = split_by_hash(labels(*THOUSAND), 1e-9, own_content)
     _, few = split_by_hash(labels(*THOUSAND), 0.02, own_content)
     assert len(few) > 1 and names(one)[0] in names(few)
@@ -143,7 +143,7 @@ def test_impossible_settings_are_refused(fraction, group_regex, message):
         split_by_hash(labels(*THOUSAND[:5]), fraction, own_content, group_regex)
 
 
-def test_classes_missing_from_training_are_told():
+def test_unseen_classes_are_those_missing_from_training():
     assert unseen_classes(labels("a"), labels("b", class_id=1)) == ["dog"]
     assert unseen_classes(labels("a"), labels("b")) == []
 

@@ -25,7 +25,7 @@ def same(a, b):
     )
 
 
-def test_the_same_seed_gives_the_same_pictures(logos):
+def test_draw_shapes_equal_seed_gives_equal_images(logos):
     before = np.random.get_state()[1].copy()
     assert same(synthetic.draw_logo_set(8, seed=3), logos[:8])  # whatever the count
     assert (np.random.get_state()[1] == before).all()  # the global generator is left alone
@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_pictures(logos):
     assert same(synthetic.draw_shapes_set(5, seed=1), synthetic.draw_shapes_set(9, seed=1))
 
 
-def test_logo_pictures_are_as_promised(logos):
+def test_draw_logo_images_are_as_documented(logos):
     assert len({sample.name for sample in logos}) == 100
     for sample in logos:
         assert sample.image.shape == (240, 320, 3) and sample.image.dtype == np.uint8

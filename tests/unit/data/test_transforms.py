@@ -85,7 +85,7 @@ def test_boxes_follow_the_pixels(policy, size_wh):
 @pytest.mark.parametrize(
     "size_wh", [(300, 200), (10, 10), (1000, 20), (20, 1000), (17, 230)], ids=lambda s: f"{s[0]}x{s[1]}"
 )
-def test_nothing_leaves_the_picture(policy, size_wh):
+def test_transform_boxes_stay_inside_the_image(policy, size_wh):
     transform = TrainTransform(SIDE, policy, keep)
     image = picture(size_wh)
     for seed in range(100):
@@ -136,7 +136,7 @@ def test_geometry_is_that_of_offline_augmentation(size_wh, view, move, turn):
     assert np.abs(ours - theirs).max() <= 2
 
 
-def test_what_lies_beyond_the_picture_is_the_mean_colour():
+def test_apply_view_fills_outside_with_the_mean_colour():
     image = np.full((100, 100, 3), 255, np.uint8)
     found = apply_view(image, View((-100, -50, 200, 200)), SIDE)
     assert (found[:30] == FILL).all() and (found[:, :60] == FILL).all() and (found[100:] == FILL).all()
@@ -167,7 +167,7 @@ def test_small_boxes_are_left_out_with_their_ids():
 
 @pytest.mark.parametrize("grayscale", [False, True])
 @pytest.mark.parametrize("size_wh", [(128, 128), (300, 200), (50, 90)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_training_evaluation_and_service_see_the_same_picture(size_wh, grayscale):
+def test_preprocessing_is_equal_in_training_evaluation_and_serving(size_wh, grayscale):
     """Without augmentation the three paths give the same bytes and the same boxes."""
     image = picture(size_wh)
     boxes = np.array([[5, 6, 40, 45]], np.float32)

@@ -44,7 +44,7 @@ def test_policy_of_without_mirror_draws_the_same_views_unmirrored(policy):
     assert any(view.flip_x for view in usual) == (policy != "none")
 
 
-def test_none_changes_nothing():
+def test_policy_none_leaves_the_image_unchanged():
     assert {(v.rect, v.quarter_turns, v.flip_x, v.flip_y, v.colour) for v in views("none")} == {
         ((0, 0, *WH), 0, False, False, None)
     }
@@ -99,7 +99,7 @@ def test_strong_keeps_an_object_in_view_almost_always():
     ],
     ids=["whole", "four-tenths", "a-little-less", "out", "centre-in", "centre-on-the-rim", "centre-on-the-other-rim"],
 )  # fmt: skip
-def test_what_is_kept(box, rect, least, by_centre, expected):
+def test_kept_mask_of_cut_boxes(box, rect, least, by_centre, expected):
     view = View(rect, min_visibility=least, keep_by_center=by_centre)
     assert kept_mask(np.array([box], np.float32), view).tolist() == [expected]
 

@@ -283,7 +283,7 @@ def test_convert_output_in_a_model_folder_exits_2(artifacts, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
-def test_export_over_a_converted_model_is_refused_but_for_the_same(artifacts, converted, tmp_path, capsys):
+def test_export_over_another_converted_model_is_refused(artifacts, converted, tmp_path, capsys):
     """Neither its quantized form nor another converted model may replace it; the same model may."""
     model = shutil.copytree(converted / "resnet-50", tmp_path / "model")
     before = {path.name: path.read_bytes() for path in model.iterdir()}

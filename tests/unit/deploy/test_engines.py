@@ -124,7 +124,7 @@ def test_load_for_devices_that_the_engine_does_not_use_is_refused(model, place, 
 
 
 @pytest.mark.parametrize("place, engine", [("both", "mxnet"), ("symbol", "symbol")])
-def test_load_for_another_cpu_answers_there_and_exports_from_the_first(model, place, engine):
+def test_load_on_another_cpu_runs_there_and_exports_from_the_first(model, place, engine):
     mx = mxnet_compat.mxnet()
     pictures = drawn_inputs(3)
     found, expected = (Detector.load(model / place, devices, engine).engine for devices in ("cpu:1", "cpu"))

@@ -84,7 +84,7 @@ def test_names_that_cannot_be_matched_are_refused(names, answers, fault):
         match_names(names, answers)
 
 
-def test_class_ids_mean_what_the_model_says(tmp_path):
+def test_score_predictions_class_ids_are_those_of_the_model(tmp_path):
     path = write(tmp_path, ("a.jpg", hit(class_id=1)))
     model_names = ClassNames(("dog", "cat", "bird"))
     scores = score_predictions(path, without_images(labels(record("a.jpg"))), model_names)
@@ -121,7 +121,7 @@ class ByShade:
         return np.array([[[one.class_ids[0], one.scores[0], *(one.boxes[0] * to_input)]] for one in found], np.float32)
 
 
-def test_a_detector_and_its_answers_get_the_same_scores(tmp_path):
+def test_score_images_equals_score_predictions(tmp_path):
     records = [record("a.jpg"), record("b.jpg", [BOX, OTHER], [0, 1]), record("c.jpg", [], [])]
     said = {"a.jpg": hit(), "b.jpg": hit(1, OTHER, 0.7), "c.jpg": hit(0, OTHER, 0.4)}
     labelled = labels(*records)

@@ -76,7 +76,7 @@ def npy_claiming(header, data=b"", version=1):
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "", "text/html, application/json;q=0.9"])
-def test_answer_json_is_in_the_built_in_algorithms_format(body, content_type, accept):
+def test_handle_request_json_is_in_the_built_in_algorithms_format(body, content_type, accept):
     response, kind = handle_request(Detector(FixedEngine()), body, content_type, accept)
     assert kind == "application/json"
     document = json.loads(response)
@@ -88,7 +88,7 @@ PIXEL_BOXES = [[1, "dog", 0.9, 20, 10, 20, 30], [0, "cat", 0.25, 0, 0, 80, 40]]
 
 
 @pytest.mark.parametrize("accept", ["application/json;annotation=1", "Application/JSON; annotation=1"])
-def test_answer_annotation_is_in_integer_pixels(accept):
+def test_handle_request_annotation_is_in_integer_pixels(accept):
     response, kind = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/json"
     assert json.loads(response) == {
@@ -102,7 +102,7 @@ def test_answer_annotation_is_in_integer_pixels(accept):
 
 
 @pytest.mark.parametrize("accept", ["application/json;verbose=1", "application/json;annotation=1;verbose=1"])
-def test_answer_verbose_has_class_names(accept):
+def test_handle_request_verbose_has_class_names(accept):
     response, _ = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     found = json.loads(response)
     assert [one["class_name"] for one in found["annotations"]] == ["dog", "cat"]
@@ -114,20 +114,20 @@ def test_answer_verbose_has_class_names(accept):
     [("application/jsonlines", "prediction"), ("application/jsonlines;annotation=1", "annotations")],
     ids=["rows", "annotations"],
 )
-def test_answer_json_lines_ends_with_a_line_feed(accept, key):
+def test_handle_request_json_lines_ends_with_a_line_feed(accept, key):
     response, kind = handle_request(Detector(FixedEngine()), encode_png(IMAGE), "image/png", accept)
     assert kind == "application/jsonlines"
     assert response.endswith("}\n") and response.count("\n") == 1 and key in json.loads(response)
 
 
 @pytest.mark.parametrize("image", [np.zeros_like(IMAGE), IMAGE // 255, IMAGE - IMAGE % 2 / 2], ids=["0", "0-1", "half"])
-def test_answer_dark_or_fractional_pixels_are_accepted(image):
+def test_handle_request_dark_or_fractional_pixels_are_accepted(image):
     engine = FixedEngine()
     handle_request(Detector(engine), npy(image.astype(np.float32)), "application/x-npy")
     assert abs(engine.seen[0].astype(float).mean() - image.mean()) < 1
 
 
-def test_answer_pixels_and_files_give_the_same_input():
+def test_handle_request_pixels_and_files_give_equal_inputs():
     seen = []
     bodies = {"image/png": encode_png(IMAGE), "application/json": as_json(IMAGE), "application/x-npy": npy(IMAGE)}
     for content_type, body in bodies.items():
@@ -140,7 +140,7 @@ def test_answer_pixels_and_files_give_the_same_input():
 
 
 @pytest.mark.parametrize("scale", [1, 5], ids=["small", "decoded-smaller"])
-def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
+def test_handle_request_input_and_boxes_equal_those_of_a_stream(scale):
     body = encode_jpeg(np.kron(IMAGE, np.ones((scale, scale, 1), np.uint8)))
     served, predicted = FixedEngine(), FixedEngine()
     response, _ = handle_request(Detector(served), body, "image/jpeg")
@@ -181,7 +181,7 @@ def test_answer_gives_the_same_input_and_boxes_as_stream(scale):
         pytest.param(encode_png(IMAGE), "image/png", "text/csv", 406, "'text/csv'", id="accept"),
     ],
 )
-def test_answer_bad_request_raises_with_status_and_value(body, content_type, accept, status, value):
+def test_handle_request_bad_request_raises_with_status_and_value(body, content_type, accept, status, value):
     with pytest.raises(RequestError) as error:
         handle_request(Detector(FixedEngine()), body, content_type, accept)
     place = {406: "Accept: ", 415: "Content-Type: "}.get(status, "request: ")
@@ -197,7 +197,7 @@ def test_answer_bad_request_raises_with_status_and_value(body, content_type, acc
     ],
     ids=["bytes", "pixels"],
 )
-def test_answer_above_a_limit_raises_413(limits, body, value):
+def test_handle_request_above_a_limit_raises_413(limits, body, value):
     with pytest.raises(RequestError, match=value) as error:
         handle_request(Detector(FixedEngine()), body, "image/png", limits=limits)
     assert error.value.status == 413
@@ -218,7 +218,7 @@ def test_is_costly_body_returns_expected(body, content_type, expected):
     assert ImageRequest(body, content_type).is_expensive() is expected
 
 
-def test_answer_bad_json_keeps_no_lists_alive():
+def test_handle_request_bad_json_keeps_no_lists_alive():
     """They take ten times the memory of the body, and the error may live until the next garbage collection."""
     with pytest.raises(RequestError) as caught:
         handle_request(Detector(FixedEngine()), json.dumps([[[1, 2], [3]]] * 1000), "application/json")
@@ -230,7 +230,7 @@ def test_answer_bad_json_keeps_no_lists_alive():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_answer_network_returns_nan_raises_500(value):
+def test_handle_request_nan_of_the_network_raises_500(value):
     engine = FixedEngine(np.full((1, 6), value, np.float32))
     with pytest.raises(RequestError, match="NaN") as error:
         handle_request(Detector(engine), encode_png(IMAGE), "image/png")

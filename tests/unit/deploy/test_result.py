@@ -87,7 +87,7 @@ class Shown(HTMLParser):
         self.texts.append(data)
 
 
-def test_repr_html_has_a_picture_and_the_names_as_text():
+def test_repr_html_has_an_image_and_the_names_as_text():
     parser = Shown()
     parser.feed(make(lambda: np.full((1500, 2000, 3), 90, np.uint8), (2000, 1500))._repr_html_())
     assert set(parser.tags) <= {"figure", "img", "figcaption", "table", "tr", "th", "td"}, "names are no markup"

@@ -94,7 +94,7 @@ def test_an_object_larger_than_a_tile_is_found_once():
     np.testing.assert_allclose(sorted_boxes(result), boxes, atol=5)  # the large one is seen at a fifth
 
 
-def test_an_image_of_one_tile_gives_what_the_whole_image_gives():
+def test_tiling_one_tile_equals_the_whole_image():
     image = scene((150, 120), [(10, 10, 40, 40)])
     engine = Blobs(200)
     np.testing.assert_array_equal(Detector(engine)(image, tile=200).boxes, Detector(engine)(image).boxes)

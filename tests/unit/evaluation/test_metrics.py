@@ -223,7 +223,7 @@ def test_dead_nets_cannot_be_scored():
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(detections, truth, fault):
+def test_score_detections_mismatched_input_is_an_error(detections, truth, fault):
     with pytest.raises(DataError, match=fault):
         score([(detections, truth)], count=2)
 
@@ -252,7 +252,7 @@ def test_equal_scores_stand_on_one_side_of_the_threshold():
     assert scores.best_f1.precision == pytest.approx(1 / 3)
 
 
-def test_json_and_lines_tell_the_same():
+def test_scores_json_and_lines_agree():
     scores = score(random_images(5, 20, 2, 20), 2)
     told = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     assert told["mAP@0.5"] == scores.ap50

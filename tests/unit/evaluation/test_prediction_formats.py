@@ -50,7 +50,7 @@ def written(format, folder, ids=None, records=RECORDS):
 
 
 @pytest.mark.parametrize("format", ["jsonl", "coco", "out"])
-def test_score_predictions_what_is_written_is_read_again(tmp_path, format):
+def test_score_predictions_reads_every_written_format(tmp_path, format):
     scores = score_predictions(written(format, tmp_path / "answers"), without_images(LABELS))
     assert scores.coco == pytest.approx(1) and scores.unlabelled_answers == 0
 
@@ -119,7 +119,7 @@ def test_score_predictions_coco_results_ids_count_from_1_unless_one_is_0(tmp_pat
     assert score_predictions(tmp_path / "results.json", without_images(labels)).coco == expected
 
 
-def test_writer_coco_pycocotools_reads_what_is_written(tmp_path):
+def test_writer_coco_is_read_by_pycocotools(tmp_path):
     from pycocotools import coco, cocoeval
 
     write_coco(tmp_path / "gt.json", RECORDS, NAMES)
@@ -209,7 +209,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name, data, place", BAD.values(), ids=BAD.keys())
-def test_score_predictions_answer_that_cannot_be_used_is_named(tmp_path, name, data, place):
+def test_score_predictions_unusable_prediction_is_named(tmp_path, name, data, place):
     (tmp_path / "out").mkdir()
     if name:
         (tmp_path / name).write_bytes(data)
@@ -232,7 +232,7 @@ def test_match_names_as_other_programs_write_them(names, answers):
     assert match_names(names, answers) == dict(zip(names, answers))
 
 
-def test_match_names_what_could_be_two_is_not_guessed():
+def test_match_names_ambiguous_is_an_error():
     assert match_names(["x.jpg", "a.jpg"], ["x.jpg", "A.JPG", "a.JPG"]) == {"x.jpg": "x.jpg"}
     assert match_names(["x.jpg", "a.jpg"], ["x.jpg", "a.png"]) == {"x.jpg": "x.jpg"}
 

@@ -35,7 +35,7 @@ def with_value(column, value):
     return row
 
 
-def test_written_answers_are_read_again_exactly(tmp_path):
+def test_prediction_line_is_read_exactly(tmp_path):
     said = [("frames/a.jpg", detections(100)), ("b ü.jpg", detections(3, 1)), ("empty.jpg", detections(0))]
     write_predictions(tmp_path / "answers.jsonl", said)
     rows = read_predictions(tmp_path / "answers.jsonl")
@@ -60,7 +60,7 @@ def test_rows_that_are_meant(tmp_path, row, expected):
     assert read_predictions(path) == {"a.jpg": [expected], "b.jpg": []}
 
 
-def test_answers_tell_their_line(tmp_path):
+def test_check_prediction_lines_errors_name_the_line(tmp_path):
     path = write_lines(tmp_path / "answers.jsonl", line(), "", line("b.jpg"))
     assert [(answer.image, answer.where) for answer in read_prediction_lines(path)] == [
         ("a.jpg", f"{path}:1"),

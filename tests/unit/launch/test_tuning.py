@@ -30,7 +30,7 @@ ALL = {
         (["momentum", "optimizer=adam:adadelta"], {}, False),
     ],
 )
-def test_tuning_request_of_what_the_optimizer_does_not_have_raises(tuned, settings, accepted):
+def test_tuning_request_of_a_setting_that_the_optimizer_lacks_raises(tuned, settings, accepted):
     """Each job would cost as much and learn the same."""
     expectation = contextlib.nullcontext() if accepted else pytest.raises(ConfigError, match=f"tune: found {tuned[0]}")
     with expectation:

@@ -77,7 +77,7 @@ def test_zoo_file_of_network_and_size(zoo, base_network, side, name, is_noted):
     assert (base_network in note and zoo in note) == is_noted and bool(note) == is_noted
 
 
-def test_find_weights_in_the_zoo_is_what_gluoncv_finds_in_its_cache(zoo, cached):
+def test_find_weights_in_the_zoo_equals_gluoncvs_cache(zoo, cached):
     """GluonCV's own function then takes the file without asking anybody."""
     progress = HeardProgress()
     assert find_weights(wanted(), progress=progress) == cached
@@ -182,7 +182,7 @@ def test_find_weights_asks_the_mirror_after_the_zoo(zoo, cached, tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["{stem}.params", NAME + ".params", "{stem}.zip"])
-def test_find_weights_in_weights_dir_ask_nobody(zoo, cached, tmp_path, name):
+def test_find_weights_in_weights_dir_makes_no_request(zoo, cached, tmp_path, name):
     folder = tmp_path / "mine"
     folder.mkdir()
     path = folder / name.format(stem=wanted().stem)

@@ -133,7 +133,7 @@ def test_same_basename_in_two_folders(tmp_path):
         np.testing.assert_array_equal(decode(folder.read(record), record.where, record.size_wh), expected)
 
 
-def test_pictures_keep_format_and_originals_their_bytes(tmp_path):
+def test_augment_images_keep_the_format_and_originals_their_bytes(tmp_path):
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.jpg"), manifests.line("s3://b/c.jpg")])
     put(tmp_path, "a.jpg", encode(picture(), "JPEG"))
     put(tmp_path, "c.jpg", encode(picture(), "PNG"))
@@ -159,7 +159,7 @@ def test_orientation_is_applied_once_where_the_labels_ask_for_it(tmp_path, size_
     np.testing.assert_array_equal(decode(data, "", size_wh), seen[:, ::-1])
 
 
-def test_size_of_the_picture_where_labels_tell_none(tmp_path):
+def test_augment_labels_without_size_take_that_of_the_image(tmp_path):
     put(tmp_path, "a.png", encode_png(picture((50, 20))))
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", [(0, 1, 2, 3, 4)], size_wh=None)])
 
@@ -168,7 +168,7 @@ def test_size_of_the_picture_where_labels_tell_none(tmp_path):
     assert manifests.read(tmp_path / "out")[1]["bb"]["annotations"][0]["left"] == 46
 
 
-def test_pictures_are_taken_up_again(tmp_path):
+def test_augment_images_resumes(tmp_path):
     path = manifests.write(tmp_path / "a", [manifests.line(f"s3://b/{i}.png") for i in range(3)])
     for i in range(3):
         put(tmp_path, f"{i}.png", encode_png(picture(seed=i)))
@@ -189,7 +189,7 @@ def test_pictures_are_taken_up_again(tmp_path):
         pytest.param(encode_png(picture()), (41, 30), "a:1: .*found 40x30, expected 41x30", id="other-size"),
     ],
 )
-def test_unreadable_pictures_are_told(tmp_path, data, size_wh, expected):
+def test_augment_images_names_unreadable_ones(tmp_path, data, size_wh, expected):
     path = manifests.write(tmp_path / "a", [manifests.line("s3://b/a.png", size_wh=size_wh)])
     put(tmp_path, "b.png", b"")
     if data is not None:

@@ -126,7 +126,7 @@ def test_convert_coco_to_coco_keeps_the_ids_of_the_categories(tmp_path):
         ),
     ],
 )
-def test_what_is_lost_is_said(tmp_path, changes, target, expected):
+def test_convert_returns_a_line_for_each_loss(tmp_path, changes, target, expected):
     lost = convert(data(**changes), target, output(tmp_path, target))
 
     assert len(lost) == len(expected)
@@ -161,7 +161,7 @@ def test_skipped_and_repaired_are_counted(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_written(tmp_path, target, output_name, labels, kind, message):
+def test_convert_unwritable_labels_are_an_error(tmp_path, target, output_name, labels, kind, message):
     with pytest.raises(kind) as error:
         convert(LabeledDataset(labels, MemoryImages({})), target, tmp_path / output_name)
 

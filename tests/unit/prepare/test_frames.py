@@ -66,7 +66,7 @@ def test_frames_are_taken_up_again(tmp_path):
     assert run([path], out, overwrite=True)[0].written == 10
 
 
-def test_video_that_is_cut_off_tells_fewer_frames_than_promised(tmp_path):
+def test_extract_frames_truncated_video_reads_fewer_than_promised(tmp_path):
     path = video(tmp_path / "a.avi", 40)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -85,7 +85,7 @@ def test_video_that_is_cut_off_tells_fewer_frames_than_promised(tmp_path):
         pytest.param(encode_png(picture()), "found PNG, expected a video", id="picture"),
     ],
 )
-def test_what_is_no_video(tmp_path, data, expected):
+def test_extract_frames_other_files_are_an_error(tmp_path, data, expected):
     path = tmp_path / "a_001.avi"
     if data is not None:
         path.write_bytes(data)
@@ -102,6 +102,6 @@ def test_what_is_no_video(tmp_path, data, expected):
         pytest.param(["s3://b/a.avi"], Choice(), "expected a local file", id="address"),
     ],
 )
-def test_what_cannot_be_asked(tmp_path, names, choice, expected):
+def test_extract_frames_invalid_choice_is_an_error(tmp_path, names, choice, expected):
     with pytest.raises(ConfigError, match=expected):
         run(names, tmp_path / "out", choice)

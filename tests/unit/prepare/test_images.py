@@ -32,7 +32,7 @@ def test_lossless_formats_hold_the_gray_of_the_decoder(tmp_path, format):
 
 
 @pytest.mark.parametrize("format, name", [("JPEG", "a.JPG"), ("WEBP", "a.webp")])
-def test_lossy_formats_stay_what_they_are(tmp_path, format, name):
+def test_grayscale_keeps_lossy_formats(tmp_path, format, name):
     smooth = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None, :, None], 30, axis=0) * np.ones(3, np.uint8)
     put(tmp_path, name, encode(smooth, format, 100))
 
@@ -63,7 +63,7 @@ def test_orientation_stays(tmp_path, format, name, orientation):
     np.testing.assert_allclose(stored.astype(int), to_gray(decode(source, "in", (64, 32))), atol=12)
 
 
-def test_done_pictures_are_skipped_unless_their_source_is_newer(tmp_path):
+def test_grayscale_skips_finished_images_unless_their_source_is_newer(tmp_path):
     sources = [put(tmp_path, f"{i}.png", encode(picture(seed=i), "PNG")) for i in range(3)]
     run(tmp_path)
     out = tmp_path / "out"

@@ -65,7 +65,7 @@ def test_keys_out_of_names(tmp_path):
         pytest.param(None, {}, DataError, "cannot be read", id="missing"),
     ],
 )
-def test_what_cannot_be_listed(tmp_path, text, how, error, expected):
+def test_write_listing_bad_input_is_an_error(tmp_path, text, how, error, expected):
     if text is not None:
         (tmp_path / "list").write_text(text)
 

@@ -16,7 +16,7 @@ def only(path):
     return line
 
 
-def test_untouched_line_keeps_its_bytes(tmp_path):
+def test_read_lines_raw_keeps_its_bytes(tmp_path):
     path = manifests.write(tmp_path / "a", [ODD.replace(":1.50", " : 1.50")])
 
     assert only(path).raw == ODD.replace(":1.50", " : 1.50").encode()

@@ -109,7 +109,7 @@ def test_names_that_differ_in_blanks_are_an_error(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_joined(tmp_path, lines, on_duplicate, error, expected):
+def test_join_bad_input_is_an_error(tmp_path, lines, on_duplicate, error, expected):
     with pytest.raises(error, match=expected):
         join([manifests.write(tmp_path / "a", lines)], tmp_path / "out", on_duplicate)
 

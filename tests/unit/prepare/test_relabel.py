@@ -108,7 +108,7 @@ def test_the_rest_of_a_line_stays(tmp_path):
         pytest.param({"from_keys": ["size"]}, DataError, "a:1: size: found none", id="no-key"),
     ],
 )
-def test_what_cannot_be_done(tmp_path, manifest, how, error, expected):
+def test_relabel_bad_rules_are_an_error(tmp_path, manifest, how, error, expected):
     with pytest.raises(error, match=expected):
         relabel(manifest, tmp_path / "out", RelabelRules(**how))
 

@@ -100,7 +100,7 @@ def test_stratified_groups():
         pytest.param({"label_attribute": "x", "stratify": True}, ConfigError, "label_attribute: found 'x'", id="label"),
     ],
 )
-def test_what_cannot_be_split(tmp_path, how, error, expected):
+def test_split_bad_input_is_an_error(tmp_path, how, error, expected):
     with pytest.raises(error, match=expected):
         run(tmp_path, frames(10), **how)
 

@@ -195,7 +195,7 @@ def test_a_broken_channel_does_not_wait_for_the_other(tmp_path):
     assert time.monotonic() - start < 20
 
 
-def test_order_and_pictures_of_a_pipe_are_those_of_its_bytes(tmp_path):
+def test_load_splits_pipe_order_and_images_equal_its_bytes(tmp_path):
     def read(name, pieces):
         (tmp_path / name).mkdir()
         with FifoWriter(tmp_path / name / "train", [pieces]):

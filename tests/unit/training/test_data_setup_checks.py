@@ -40,7 +40,7 @@ def test_load_datasets_disables_gc_and_restores_it(monkeypatch, tmp_path, at_wor
         gc.enable()
 
 
-def test_checked_pictures_without_labels_are_named_but_those_of_other_sets_are_not(tmp_path):
+def test_validate_images_names_images_without_labels_but_not_of_other_splits(tmp_path):
     for seed, name in enumerate(("a.png", "b.png", "other.png", "forgotten.png")):
         (tmp_path / name).write_bytes(encode_png(picture((40, 30), seed)))
     records = [LabeledImage(name, [[2, 2, 20, 20]], [0], (40, 30), name) for name in ("a.png", "b.png", "other.png")]
@@ -65,7 +65,7 @@ def test_completed_num_classes_other_than_the_labels_raises(count):
         )
 
 
-def test_tell_about_gaps_and_classes_in_one_split_warns():
+def test_log_dataset_summary_gaps_and_classes_in_one_split_warn():
     progress = HeardProgress()
     names = ["a", "b", "class_2", "d", "class_4", "class_5"]
     data_setup.log_dataset_summary(side([0, 1, 5], names), side([0, 3], names), progress)

@@ -28,17 +28,17 @@ def line_of(best_epoch=1, hosted=False, **row):
 
 
 @pytest.mark.parametrize("clipped, expected", [(0, False), (3, True)])
-def test_tell_epoch_clipped_steps_logs_their_number(clipped, expected):
+def test_log_epoch_clipped_steps_logs_their_number(clipped, expected):
     (line,) = line_of(clipped_steps=clipped)
     assert bool(re.search(r"clipped .* 3 of 5 ", line)) == expected
 
 
 @pytest.mark.parametrize("best_epoch, expected", [(1, "best so far"), (0, "best in epoch 1")])
-def test_tell_epoch_logs_both_scores_and_the_best_epoch(best_epoch, expected):
+def test_log_epoch_logs_both_scores_and_the_best_epoch(best_epoch, expected):
     (line,) = line_of(best_epoch)
     assert "COCO mAP 0.250" in line and "VOC07 mAP 0.750" in line and line.endswith(f"({expected})")
 
 
-def test_tell_epoch_in_sagemaker_logs_voc07_as_validation_map():
+def test_log_epoch_in_sagemaker_logs_voc07_as_validation_map():
     lines = line_of(best_epoch=0, hosted=True)
     assert [line for line in lines if line.endswith("validation mAP <score>=(0.75)")]

@@ -43,7 +43,7 @@ def test_page_has_three_images_and_the_reason_of_each_error_and_escapes_names():
     assert "Content-Security-Policy" in text and "<script" not in text
 
 
-def test_page_says_how_many_errors_it_leaves_out():
+def test_page_states_the_number_of_errors_left_out():
     text, _ = page([LabelError("missing", 0.8, "dog", 0, detection=0)], {"missing": 7, "location": 5})
     assert "12 likely label errors in 1 images; the first 1 are shown" in text
     assert "0 likely label errors in 1 images" in page([], {})[0] and page([], {})[0].count("<img ") == 0

@@ -45,7 +45,7 @@ def test_page_count(tmp_path, count, expected):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 15, 16])
-def test_each_picture_is_in_its_own_cell_on_the_last_page_too(tmp_path, count):
+def test_write_pdf_each_image_has_its_own_cell_on_the_last_page_too(tmp_path, count):
     write_pdf(tmp_path / "o.pdf", pages(count), FRONT)
     last = pdf_pages(tmp_path / "o.pdf")[-1]
     on_it = (count - 1) % 15 + 1
@@ -72,7 +72,7 @@ def test_detections_from_the_threshold_on_and_truth_are_drawn():
     assert colours(0.3, truth) == [True, False, True]
 
 
-def test_the_title_page_differs_by_what_it_says():
+def test_write_pdf_title_page_differs_by_its_text():
     base = title_page(FRONT)
     assert base.shape == (PAGE_WH[1], PAGE_WH[0], 3) and base.min() < 50
     others = [
@@ -97,7 +97,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["o.pdf"]
 
 
-def test_write_pdf_of_many_pictures_reads_them_page_by_page(tmp_path, monkeypatch):
+def test_write_pdf_many_images_are_read_page_by_page(tmp_path, monkeypatch):
     """All that is ever held is one page of them."""
     asked, written = [], []
     save = Image.Image.save

@@ -21,7 +21,7 @@ def test_equal_to_comparing_each_with_each(network, side):
     np.testing.assert_allclose(best_iou(boxes, anchor_grids(anchors)), expected, atol=1e-5)
 
 
-def test_an_anchor_fits_itself_and_no_box_fits_nothing():
+def test_best_iou_of_an_anchor_is_one_and_of_no_box_empty():
     anchors = make_anchors(anchor_layout("mobilenet1.0", 300))
     grids = anchor_grids(anchors)
     np.testing.assert_allclose(best_iou(cxcywh_to_xyxy(anchors), grids), 1, atol=1e-4)

@@ -295,7 +295,7 @@ NO_SIZE = {
 
 
 @pytest.mark.parametrize("read", NO_SIZE.values(), ids=NO_SIZE.keys())
-def test_readers_box_without_size_leaves_out_the_box_and_not_the_picture(tmp_path, read):
+def test_readers_box_without_size_is_dropped_and_the_image_kept(tmp_path, read):
     labels = read(tmp_path)
     assert [record.boxes.astype(float).round(3).tolist() for record in labels.records] == [[GOOD_BOX]]
     left_out = [line for line in labels.repaired if line.reason == TOO_SMALL]

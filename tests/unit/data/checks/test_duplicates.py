@@ -55,13 +55,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_copies_look_alike(change):
+def test_duplicates_copies_are_found(change):
     others = [photo(seed) for seed in range(20)]
     assert pairs([*others, photo(50), np.ascontiguousarray(change(photo(50)), dtype=np.uint8)]) == [(20, 21)]
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())
-def test_other_pictures_do_not(change):
+def test_duplicates_other_images_are_not_found(change):
     assert pairs([photo(50), np.ascontiguousarray(change(photo(50)))]) == []
 
 
@@ -72,15 +72,15 @@ def test_hash_by_hand():
     assert found.tolist() == [[255] * 8 + [0] * 8, [0] * 8 + [255] * 8, [0] * 16]
 
 
-def test_a_thousand_pictures_without_a_copy():
+def test_duplicates_a_thousand_different_images_have_none():
     assert pairs([photo(seed, (64, 64)) for seed in range(1000)]) == []
 
 
-def test_pictures_of_a_single_colour_are_not_alike():
+def test_duplicates_images_of_one_colour_are_none():
     assert pairs([np.full((40, 40, 3), value, np.uint8) for value in (0, 0, 128, 255)]) == []
 
 
-def test_a_picture_is_named_once_for_each_side():
+def test_duplicates_name_an_image_once_per_split():
     copies = [noisy(photo(1), amount) for amount in (0, 5, 10, 15)]
     found = pairs(copies, [0, 0, 1, 1])
     assert [later for _, later in found].count(1) == 1

@@ -170,7 +170,7 @@ def test_check_result_is_sorted_counted_and_json(tmp_path):
     assert first["where"].endswith("a.manifest:11")
 
 
-def test_check_filename_of_another_picture_is_a_warning(tmp_path):
+def test_check_filename_of_another_image_is_a_warning(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jpg").write_bytes(JPEG)
     box = "<xmin>5</xmin><ymin>5</ymin><xmax>60</xmax><ymax>60</ymax>"

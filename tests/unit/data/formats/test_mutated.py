@@ -171,7 +171,7 @@ def found_by_looking(folder):
 
 
 @pytest.mark.parametrize("format", ["jsonl", "coco"])
-def test_score_predictions_of_damaged_answers_raises_our_errors_only(tmp_path, format):
+def test_score_predictions_damaged_file_raises_our_errors_only(tmp_path, format):
     path, score, _ = answers(format)(tmp_path)
     data, rng, outcomes = path.read_bytes(), random.Random(7), set()
     for _ in range(COUNT):

@@ -179,7 +179,7 @@ def test_images_of_a_changed_file_and_unknown_records_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_picture_that_is_not_upright_is_stored_upright(tmp_path, orientation):
+def test_write_recordio_rotated_image_is_stored_upright(tmp_path, orientation):
     shown = (40, 80) if orientation >= 5 else (80, 40)
     record = LabeledImage("a.jpg", [[0, 0, 40, 20]], [0], shown)
     write_recordio(tmp_path / "x.rec", [record], MemoryImages({"a.jpg": turned(orientation)}))
@@ -206,7 +206,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("record, message", REFUSED.values(), ids=REFUSED.keys())
-def test_set_that_cannot_be_written_leaves_nothing(tmp_path, record, message):
+def test_write_recordio_failure_leaves_no_file(tmp_path, record, message):
     images = MemoryImages({"a.png": PICTURE, "a\tb.png": PICTURE, "good.png": PICTURE})
     with pytest.raises(DataError, match=message):
         write_recordio(tmp_path / "x.rec", [LabeledImage("good.png", [], []), record], images)
@@ -229,7 +229,7 @@ def drawn_set(tmp_path):
     return records
 
 
-def test_gluoncv_reads_what_we_write(tmp_path, gluoncv_data):
+def test_write_recordio_gluoncv_reads_the_file(tmp_path, gluoncv_data):
     records = drawn_set(tmp_path)
     for found, record in zip(gluoncv_data.RecordFileDetection(str(tmp_path / "x.rec")), records):
         image, label = found
@@ -243,7 +243,7 @@ def test_gluoncv_reads_what_we_write(tmp_path, gluoncv_data):
     assert len(listed) == 3
 
 
-def test_mxnet_iterator_reads_what_we_write(tmp_path, mxnet):
+def test_write_recordio_mxnet_iterator_reads_the_file(tmp_path, mxnet):
     records = drawn_set(tmp_path)
     shape = {"batch_size": 1, "data_shape": (3, 64, 64), "label_pad_width": 20, "shuffle": False}
     rows = mxnet.io.ImageDetRecordIter(path_imgrec=str(tmp_path / "x.rec"), preprocess_threads=1, **shape)

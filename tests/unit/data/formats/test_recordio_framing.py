@@ -92,7 +92,7 @@ def test_no_record_at_the_end():
         read_record(io.BytesIO(b""), "x.rec:7")
 
 
-def test_mxnet_reads_and_writes_the_same(tmp_path, mxnet):
+def test_framing_equals_mxnet(tmp_path, mxnet):
     recordio = mxnet.recordio
     records = [record for record, _ in LAYOUTS.values() if record]
     ours, theirs = tmp_path / "ours.rec", tmp_path / "theirs.rec"

@@ -86,7 +86,7 @@ def test_frames_that_were_not_annotated_are_skipped(tmp_path):
     assert [(line.reason, line.detail) for line in labels.skipped] == [(NOT_ANNOTATED, "frame_0001.jpeg")]
 
 
-def test_without_the_sequence_file_its_folder_is_assumed_and_told(tmp_path):
+def test_read_video_missing_sequence_file_assumes_its_folder_and_lists_it(tmp_path):
     job(tmp_path, [frame(0, box())], with_files=False)
 
     labels = read_video_frames(tmp_path)
@@ -126,7 +126,7 @@ def test_bad_files(tmp_path, name, text, message):
     assert str(error.value).startswith(f"{tmp_path / 'manifests/output/output.manifest'}:1: ")
 
 
-def test_two_lines_may_not_share_a_file(tmp_path):
+def test_read_video_two_lines_of_one_file_are_an_error(tmp_path):
     job(tmp_path, [frame(0, box())])
     manifest = tmp_path / "manifests" / "output" / "output.manifest"
     manifest.write_text(manifest.read_text() * 2)

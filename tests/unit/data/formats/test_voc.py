@@ -125,7 +125,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("pictures, files, pairs, told", PAIRS.values(), ids=PAIRS.keys())
-def test_read_voc_file_belongs_to_the_picture_of_its_name(tmp_path, pictures, files, pairs, told):
+def test_read_voc_file_belongs_to_the_image_of_its_name(tmp_path, pictures, files, pairs, told):
     layout(tmp_path, pictures, files)
     labels = read_voc(tmp_path, images=tmp_path)
     assert {str(Path(r.where).relative_to(tmp_path)): r.name for r in labels.records} == pairs
@@ -140,7 +140,7 @@ NOT_PAIRED = {
 
 
 @pytest.mark.parametrize("pictures, files, code", NOT_PAIRED.values(), ids=NOT_PAIRED.keys())
-def test_read_voc_file_without_its_picture_is_an_error(tmp_path, pictures, files, code):
+def test_read_voc_file_without_its_image_is_an_error(tmp_path, pictures, files, code):
     layout(tmp_path, ["good.jpg", *pictures], {"good.xml": "good.jpg", **files})
     with pytest.raises(DataError, match="^" + re.escape(str(tmp_path / "a.xml"))):
         read_voc(tmp_path, images=tmp_path)

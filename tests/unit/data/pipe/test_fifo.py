@@ -53,7 +53,7 @@ def test_writer_that_falls_silent_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_waiting_ends_when_nobody_wants_it(tmp_path, exists):
+def test_open_fifo_stop_ends_the_wait(tmp_path, exists):
     stop = threading.Event()
     if exists:
         os.mkfifo(tmp_path / "train_0")

@@ -87,7 +87,7 @@ def test_sender_waits_while_all_is_full(tmp_path):
     assert not thread.is_alive()
 
 
-def test_error_comes_after_what_was_sent_before(tmp_path):
+def test_spill_error_follows_earlier_samples(tmp_path):
     passing = queue(tmp_path, 10, 0)
     passing.put(0, b"a")
     passing.fail(DataError("broken"))

@@ -222,7 +222,7 @@ def test_batches_of_an_epoch_are_full(tmp_path, workers):
         assert batches[0].images.shape == (4, 64, 64, 3)
 
 
-def test_pictures_do_not_depend_on_threads(tmp_path):
+def test_stream_images_do_not_depend_on_threads(tmp_path):
     def pictures(name, workers):
         (tmp_path / name).mkdir()
         with FifoWriter(tmp_path / name / "train", [[], SAMPLES]) as writer:
@@ -233,7 +233,7 @@ def test_pictures_do_not_depend_on_threads(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_an_epoch_may_go_on_from_a_step(tmp_path):
+def test_stream_epoch_resumes_from_a_step(tmp_path):
     with FifoWriter(tmp_path / "train", [[], SAMPLES, SAMPLES]) as writer:
         skip_first(writer)
         whole = list(loader(stream(tmp_path)).epoch(0))

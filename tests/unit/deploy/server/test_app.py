@@ -103,7 +103,7 @@ def said(server: Starlette, *request: Any) -> Said:
     return asyncio.run(ask(server, *request))
 
 
-def test_a_picture_is_answered():
+def test_app_image_gets_a_response():
     server, _ = make_server()
     for accept, key in (("", "prediction"), ("application/json;verbose=1", "annotations")):
         found = said(server, "POST", "/invocations", {**TYPE, "accept": accept}, [PNG[:50], PNG[50:]])
@@ -122,7 +122,7 @@ def test_a_picture_is_answered():
         ("/sample", "image/jpeg"),
     ],
 )
-def test_what_is_there_to_get(method, path, content_type):
+def test_app_get_routes(method, path, content_type):
     found = said(make_server()[0], method, path)
     assert found.status == 200 and found.headers["content-type"].startswith(content_type)
     assert int(found.headers["content-length"]) > 0  # uvicorn leaves the body of an answer to HEAD out
@@ -192,7 +192,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
     assert found.status == 408 and b"no end of the body" in found.body
 
 
-def test_a_full_line_is_told_and_those_in_it_are_answered():
+def test_app_full_queue_gets_503_and_queued_requests_complete():
     engine = SlowEngine()
     server, _ = make_server(engine, queue=4)
 
@@ -248,7 +248,7 @@ def test_metrics_do_not_count_a_path_in_the_host_header():
     assert answered(server) == {"200": 0.0}
 
 
-def test_metrics_count_what_happened():
+def test_app_metrics_count_requests():
     server, _ = make_server()
     for body in (PNG, PNG, b"abc"):
         said(server, "POST", "/invocations", TYPE, [body])
@@ -297,7 +297,7 @@ def test_sample_without_opencv_is_an_error_line(monkeypatch):
     assert found.status == 501 and found.body == b"OpenCV cannot be imported\n"
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_may_do_nothing_else():
+def test_app_page_loads_nothing_and_its_policy_forbids_it():
     found = said(make_server()[0], "GET", "/")
     page, policy = found.body.decode(), found.headers["content-security-policy"]
     assert re.findall(r"https?://[^\"']+", page.replace("http://www.w3.org/2000/svg", "")) == []
