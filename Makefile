@@ -125,7 +125,7 @@ dist-check: dist .venv-dist/.done
 	.venv-dist/bin/python tests/distribution/check.py dist $(ARGS)
 
 test-aws:
-	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt
+	$(MAKE) test PYTHON=$(PYTHON) VENV=.venv-aws REQUIREMENTS=requirements/aws-container.txt OLDER=requirements/aws-onnx.txt
 
 clean:
 	rm -rf $(VENV) .venv-horovod .venv-serving .venv-torch .venv-ultralytics .venv-dist .venv-toolkit-* .venv-launch-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -154,6 +154,7 @@ $(VENV)/.runtime: $(REQUIREMENTS) setup.py
 $(VENV)/.test: $(VENV)/.runtime requirements/test.txt requirements/s3.txt requirements/onnx.txt requirements/serve.txt requirements/tensorboard.txt \
 		requirements/docs.txt
 	$(BIN)/python -m pip install -q --no-deps -r requirements/test.txt
+	[ -z "$(OLDER)" ] || $(BIN)/python -m pip install -q --no-deps -r $(OLDER)
 	touch $@
 
 # Creates an environment with Python $(1) from the PATH or from pyenv. Without that interpreter there is no environment, and its

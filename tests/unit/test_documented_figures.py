@@ -129,6 +129,12 @@ def of_lever(row):
     return expected
 
 
+def of_512_px(row):
+    found = quality(row[0], 12, ["image_shape=512"], day="2026-12-01")
+    sizes = [found["AP by size"][size] for size in ("medium", "large")]
+    return dict(enumerate([found["mAP"], found["mAP@0.5"], *sizes, found["minutes"]], 1))
+
+
 def of_third(row):
     rows = [one for one in RESULTS["quality"]["rows"] if "images" in one]
     found = only(rows, set=row[0], who="ssd_train", seed=1, epochs=12)
@@ -352,6 +358,7 @@ BENCHMARKS = "benchmarks/README.md"
 TABLES = {
     "readme": ("README.md", ("", "ssd_train", "compared with"), of_readme),
     "three-sets": (BENCHMARKS, ("data set", "training / validation"), of_three_sets),
+    "512-px": (BENCHMARKS, ("set, 512 px",), of_512_px),
     "third": (BENCHMARKS, ("data set", "training / choosing / validation"), of_third),
     "advised": (BENCHMARKS, ("bccd", "seeds"), of_advised),
     "levers": (BENCHMARKS, ("changed", "raccoon: COCO mAP", "mAP@0.5"), of_lever),
