@@ -9,6 +9,7 @@ from ssd_train.artifacts.saved_model import SavedModel
 from ssd_train.artifacts.symbol_format import INPUT
 from ssd_train.cli import serve
 from ssd_train.cli.main import main
+from ssd_train.cli.train import next_steps
 from ssd_train.deploy.server import app
 from ssd_train.deploy.symbol import make_symbol, staged_files
 
@@ -69,3 +70,15 @@ def test_serve_float_symbol_warns_and_names_faster_files(model, tmp_path, monkey
     warnings = [line for line in lines if line.startswith("warning: ")]
     assert len(warnings) == warned and all("symbol" in line and "ONNX" in line for line in warnings)
     assert any(line.startswith(f"serving {tmp_path} with symbol at ") for line in lines)
+
+
+@pytest.mark.parametrize("devices", ["auto", "cpu"])
+def test_serve_on_the_cpu_takes_onnx_runtime(model, served, devices):
+    assert any("with onnxruntime" in line for line in served(model, "--devices", devices))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_next_steps_name_the_extras_that_are_missing(monkeypatch, tmp_path, installed):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    extras = [line.partition("pip install ")[2] for line in next_steps(tmp_path)]
+    assert extras == (["", "", "", ""] if installed else ["", "", "'ssd-train[serve]'", "'ssd-train[onnx]'"])
